@@ -118,7 +118,7 @@ class Finishing:
 
     @property
     def key(self) -> str:
-        """The name of the key that has to sign; "" where none has, or where it cannot be told."""
+        """The name of the key that has to sign; "" where none has, or where it cannot be document."""
         with contextlib.suppress(SigningUnavailable):
             return self._signing.key_id if self._signing else ""
         return ""
@@ -141,7 +141,7 @@ class Finishing:
     ) -> BuildResult | HandedOver:
         """Signs and publishes what lies in a scratch directory, or hands it over.
 
-        What is handed over is published by nobody until the queue was told of it. Raises `BuildFailed`, or
+        What is handed over is not published until the queue was told of it. Raises `BuildFailed`, or
         `Unavailable` for what the world did.
         """
         if self._has_keys:
@@ -153,7 +153,7 @@ class Finishing:
     def sign(self, job: Job, *, advance: Callable[[Stage], None], stop: Event) -> BuildResult:
         """The published result of a job whose images another process has handed over.
 
-        These stay where they are until `discard`: whoever is stopped in between leaves them to another.
+        These stay until `discard`: a process that is stopped in between leaves them to the next one.
         Raises `HandedOverGone` where they are not what was handed over; else as `finish`.
         """
         assert job.handed_over
@@ -204,7 +204,7 @@ class Finishing:
         advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
         steps.enter(Step.PUBLISH)
         published = self._store.publish(job.request_hash, images, require_time=require_time)
-        spent = steps.told()
+        spent = steps.durations()
         return BuildResult(
             **completed,
             manifest=build.built.manifest,
@@ -254,43 +254,43 @@ def _read(images: Path, request: BuildRequest, require_time: Callable[[], None])
     """What was handed over, in every file as it was."""
     path = images / DOCUMENT
     try:
-        told = _DOCUMENTS.decode(path.read_bytes())
+        document = _DOCUMENTS.decode(path.read_bytes())
         path.unlink()
         sizes = {entry.name: entry.stat().st_size for entry in images.iterdir()}
     except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise HandedOverGone("What was handed over to be signed cannot be read.") from error
-    if sizes != told.sizes:
+    if sizes != document.sizes:
         raise HandedOverGone("Of what was handed over to be signed not every file is there, or whole.")
-    for image in told.images:
+    for image in document.images:
         require_time()
         if image.name not in sizes or digest_of(images / image.name) != image.sha256:
             raise HandedOverGone(f"Image {image.name} is not what was handed over to be signed.")
     indexes = tuple(
         PackageIndex(it.name, it.address, it.digest, it.manager, lambda: None, it.is_foreign)
-        for it in told.found_in
+        for it in document.found_in
     )
     built = Built(
         request,
-        told.manifest,
-        FoundPackages(told.manager, told.found, indexes),
-        told.origin,
-        told.carried,
-        told.packages,
-        told.program,
-        told.upstream_url,
+        document.manifest,
+        FoundPackages(document.manager, document.found, indexes),
+        document.origin,
+        document.carried,
+        document.packages,
+        document.program,
+        document.upstream_url,
     )
     return Unfinished(
         built,
-        told.description,
-        told.images,
-        told.build_cmd,
-        told.stdout,
-        told.stderr,
-        told.warnings,
-        told.package_changes,
-        told.indexes,
-        told.traffic,
-        told.seconds,
+        document.description,
+        document.images,
+        document.build_cmd,
+        document.stdout,
+        document.stderr,
+        document.warnings,
+        document.package_changes,
+        document.indexes,
+        document.traffic,
+        document.seconds,
     )
 
 

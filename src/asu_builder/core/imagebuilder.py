@@ -239,9 +239,9 @@ class ImageBuilder:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """What a command in here prints is told only if it fails."""
-        told = self.build_cmd, self.stdout, self.stderr
+        before = self.build_cmd, self.stdout, self.stderr
         yield
-        self.build_cmd, self.stdout, self.stderr = told
+        self.build_cmd, self.stdout, self.stderr = before
 
     def build(self, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
         """Builds the images and brings them to `into`; make's exit status alone proves nothing."""
@@ -296,8 +296,8 @@ class ImageBuilder:
         output = self._output / name
         output.mkdir()
         try:
-            told = StepMarks(self._enter, self._on_output).read if otherwise else self._on_output
-            result = self.container.run(arguments, output=output, environment=environment, on_output=told)
+            on_lines = StepMarks(self._enter, self._on_output).read if otherwise else self._on_output
+            result = self.container.run(arguments, output=output, environment=environment, on_output=on_lines)
         finally:
             self.stdout = self._read(name, "stdout", SHOWN_OUTPUT_BYTES)
             self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)

@@ -197,7 +197,7 @@ class StepTimer:
         self._seconds[self._step] += now - self._since
         self._step, self._since = step, now
 
-    def told(self, *, pulled: float = 0.0) -> dict[str, float]:
+    def durations(self, *, pulled: float = 0.0) -> dict[str, float]:
         """Seconds by step; of those of setting up so many were `pulled`."""
         self.enter(self._step)
         pulled = min(pulled, self._seconds[Step.SET_UP])

@@ -30,11 +30,11 @@ _MOST_NOTED = 1000
 
 
 class Expected(NamedTuple):
-    """What an image will surely hold, so that nobody has to ask the ImageBuilder before."""
+    """What an image will surely hold, so that the ImageBuilder need not be asked before."""
 
     foretold: Foretold
     place: tuple[str, str, str]
-    """The release's path, the target, and `PackageIndexes.digest` of its own indexes."""
+    """The release's path, the target, and `PackageIndexes.digest` of their indexes."""
 
 
 class OnePass:

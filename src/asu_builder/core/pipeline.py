@@ -150,7 +150,7 @@ class Pipeline:
                 package_changes=selection.record,
                 indexes=made.indexes,
                 traffic=container.traffic,
-                seconds=steps.told(pulled=container.origin.pull_seconds),
+                seconds=steps.durations(pulled=container.origin.pull_seconds),
             )
             return self._finishing.finish(job, images, unfinished, advance=advance, require_time=require_time)
 

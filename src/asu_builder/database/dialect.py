@@ -108,7 +108,7 @@ class SqlDatabase(Protocol):
 
 
 def make_installation(database: SqlDatabase) -> str:
-    """The random name of this installation, which marks its containers; made once, by whoever is first."""
+    """The random name of this installation, which marks its containers; made once, by the first process."""
     with database.writing() as connection:
         row = connection.execute("SELECT id FROM installation").fetchone()
         if row is None:

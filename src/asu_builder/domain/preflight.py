@@ -149,7 +149,7 @@ def manifest_of(installed: Mapping[str, str], foretold: Foretold) -> dict[str, s
     A library that was foretold with another ABI is called like that one.
     """
     bases = set(foretold.short.values())
-    told = {}
+    versions = {}
     for name, version in installed.items():
         base = foretold.short.get(name, name)
         if name not in foretold.packages:
@@ -157,8 +157,8 @@ def manifest_of(installed: Mapping[str, str], foretold: Foretold) -> dict[str, s
                 if name[:place] in bases and _ABI_SUFFIX.fullmatch(name, place):
                     base = name[:place]
                     break
-        told[base] = version
-    return dict(sorted(told.items()))
+        versions[base] = version
+    return dict(sorted(versions.items()))
 
 
 _ABI_SUFFIX = re.compile(r"-?[0-9][A-Za-z0-9._-]{0,63}")

@@ -174,7 +174,7 @@ def find_archive(sums: str, release: Release, target: str) -> Archive | None:
     """The ImageBuilder's archive in the `sha256sums` of a target (source: facts on archive names, §1.4).
 
     Its name says version and target, so a list that was signed for others names none. A vendor with a
-    numbering of its own is not asked for the version.
+    separate numbering is not asked for the version.
     """
     version = "" if release.version == MAIN else f"{re.escape(release.version)}-"
     if release.own_numbering:

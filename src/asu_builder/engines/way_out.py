@@ -134,8 +134,8 @@ class WayOut:
         """What commands are told of it: programs that speak HTTPS themselves are refused, with a sentence."""
         if not self._is_open:
             return {}
-        told = {"http_proxy": f"http://{_PLACE}", "https_proxy": f"http://{_PLACE}", "no_proxy": ""}
-        return told | {name.upper(): value for name, value in told.items()}
+        variables = {"http_proxy": f"http://{_PLACE}", "https_proxy": f"http://{_PLACE}", "no_proxy": ""}
+        return variables | {name.upper(): value for name, value in variables.items()}
 
     def wrap(self, arguments: Sequence[str]) -> Sequence[str]:
         """The command that makes the bridge and then becomes this one."""

@@ -162,7 +162,7 @@ Problem = AsuError | tuple[int, str, str]
 ShowProblem = Callable[[Request, Problem], Awaitable[Response]]
 """Makes its page."""
 _FOR_PROGRAMS = ("/api/", "/json/", "/metrics", "/openapi.json")
-"""Addresses whose errors are documents for whoever asks."""
+"""Addresses whose errors are documents for every client."""
 
 
 def wants_page(request: Request) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asu_builder.domain.addresses import read_proxies
-from asu_builder.proxy.fetching import MOST_BYTES, Direct, Failed, Fetcher, Job, Reach, Refused, Stream
+from asu_builder.proxy.fetching import MOST_BYTES, Allowed, Direct, Failed, Fetcher, Job, Refused, Stream
 
 _MOST_CONNECTIONS = 32
 """Of one build."""
@@ -83,7 +83,7 @@ class Service:
         job = Job(key, lambda sentence: self.say({"job": key, "note": sentence}))
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self._short(key + _SUFFIX))
-        # The user of a container is somebody else here; the name is what nobody can guess.
+        # The user of a container is somebody else here; the name cannot be guessed.
         (self._directory / (key + _SUFFIX)).chmod(0o666)
         listener.listen(_MOST_CONNECTIONS)
         with self._lock:
@@ -252,12 +252,12 @@ def main(choose: Callable[[Direct, Mapping[str, Any]], Fetcher]) -> None:
     threading.stack_size(_STACK)
     orders = os.fdopen(0, "rb", closefd=False)
     given = json.loads(orders.readline())
-    reach = Reach(
+    allowed = Allowed(
         private=tuple((host, port) for host, port in given["private"]),
         redirects=tuple((host, port) for host, port in given["redirects"]),
         proxies=read_proxies(os.environ),
     )
-    direct = Direct(reach)
+    direct = Direct(allowed)
     service = Service(Path(given["directory"]), choose(direct, given))
     service.sweep()
     for line in orders:

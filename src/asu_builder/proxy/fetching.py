@@ -81,7 +81,7 @@ class Job(Struct):
     lock: Lock = field(default_factory=Lock)
     noted: dict[str, None] = field(default_factory=dict)
     read: Read | None = None
-    """Whoever keeps files puts it here with the first one."""
+    """The package cache puts it here with the first one."""
 
     def allow(self, urls: Iterable[str]) -> None:
         """Adds addresses to what it may fetch from; one that cannot be read adds nothing."""
@@ -132,7 +132,7 @@ class Fetcher(Protocol):
         """The answer to a GET of an address that the job may have. Raises `Refused` or `Failed`."""
 
 
-class Reach(Struct, frozen=True):
+class Allowed(Struct, frozen=True):
     """What the operator has said about where builds may get, beside each build's own list."""
 
     private: tuple[tuple[str, int], ...] = ()
@@ -149,8 +149,8 @@ class Direct:
     looked at. Behind an outgoing proxy of the operator only the names of hosts decide.
     """
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
         self._lock = Lock()
         self._idle: dict[tuple[str, str, int], list[tuple[float, http.client.HTTPConnection]]] = {}
         self._context: ssl.SSLContext | None = None
@@ -183,7 +183,7 @@ class Direct:
             place = host_and_port(after)
         except ValueError:
             raise Refused(f"{url} leads to {location[:200]!a}, which is no address", 502) from None
-        known = {(entry.host, entry.port) for entry in job.places} | set(self._reach.redirects)
+        known = {(entry.host, entry.port) for entry in job.places} | set(self._allowed.redirects)
         upgraded = place == (before.hostname, 443) and host_and_port(before)[1] == 80
         if (
             after.scheme not in ("http", "https")
@@ -200,7 +200,7 @@ class Direct:
     ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
         parts = urlsplit(url)
         host, port = host_and_port(parts)
-        proxy = self._reach.proxies.of(url)
+        proxy = self._allowed.proxies.of(url)
         sent = {"Accept-Encoding": "identity", "User-Agent": "asu-builder-proxy", **headers}
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         if proxy and parts.scheme == "http":
@@ -226,7 +226,7 @@ class Direct:
     def _connect(self, scheme: str, host: str, port: int, proxy: str) -> http.client.HTTPConnection:
         if proxy:
             return self._connect_through(urlsplit(proxy), scheme, host, port)
-        may_be_private = (host, port) in self._reach.private
+        may_be_private = (host, port) in self._allowed.private
         places = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         reached = [place for place in places if may_be_private or is_public(str(place[4][0]))]
         if not reached:

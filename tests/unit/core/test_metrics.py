@@ -194,7 +194,7 @@ def test_the_time_of_a_build_goes_to_the_step_that_is_entered() -> None:
         seconds[0] = at
         timer.enter(step)
     seconds[0] = 5.25
-    told = timer.told(pulled=1.0)
+    told = timer.durations(pulled=1.0)
     assert list(told) == [step.value for step in Step]
     assert {step: took for step, took in told.items() if took} == {
         "pull": 1.0,
@@ -203,4 +203,4 @@ def test_the_time_of_a_build_goes_to_the_step_that_is_entered() -> None:
         "image": 0.5,
         "publish": 0.25,
     }
-    assert timer.told(pulled=9.0)["set_up"] == 0.0, "never less than nothing"
+    assert timer.durations(pulled=9.0)["set_up"] == 0.0, "never less than nothing"

@@ -11,7 +11,7 @@ import pytest
 
 from asu_builder.domain.addresses import Proxies
 from asu_builder.proxy import fetching
-from asu_builder.proxy.fetching import Direct, Failed, Job, Reach, Refused
+from asu_builder.proxy.fetching import Allowed, Direct, Failed, Job, Refused
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -57,7 +57,7 @@ def a_job(*urls: str) -> Job:
 
 def near(*ports: int, **more: Any) -> Direct:
     """One whose operator has named servers of this machine."""
-    return Direct(Reach(private=tuple(("127.0.0.1", port) for port in ports), **more))
+    return Direct(Allowed(private=tuple(("127.0.0.1", port) for port in ports), **more))
 
 
 def read(direct: Direct, job: Job, url: str, *, keeps: bool = False) -> bytes:
@@ -137,7 +137,7 @@ def test_an_address_that_is_not_public_is_not_connected_to(host: str) -> None:
     with a_server(says(b"secret")) as port:
         url = f"http://{host}:{port}/x"
         with pytest.raises(Refused, match="no public address"):
-            Direct(Reach()).fetch(a_job(url), url)
+            Direct(Allowed()).fetch(a_job(url), url)
         # What the operator has named is one port of a host.
         with pytest.raises(Refused, match="no public address"):
             near(port + 1).fetch(a_job(url), url)
@@ -149,7 +149,7 @@ def test_a_name_is_judged_by_the_address_it_leads_to(monkeypatch: pytest.MonkeyP
     found = [(family, socket.SOCK_STREAM, 6, "", (inner, 80))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(Refused, match="no public address"):
-        Direct(Reach()).fetch(a_job("http://a.example/"), "http://a.example/x")
+        Direct(Allowed()).fetch(a_job("http://a.example/"), "http://a.example/x")
 
 
 def test_the_very_address_that_was_looked_at_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_the_very_address_that_was_looked_at_is_connected_to(monkeypatch: pytest
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", once)
-        direct = Direct(Reach(private=(("mirror.example", 80),)))
+        direct = Direct(Allowed(private=(("mirror.example", 80),)))
         assert read(direct, a_job("http://mirror.example/"), "http://mirror.example/x") == b"body"
     assert asked == ["mirror.example"]
 
@@ -242,7 +242,7 @@ def test_behind_a_proxy_of_the_operator_the_list_of_hosts_decides() -> None:
     with a_server(answer) as port:
         proxies = Proxies({"http": f"http://user:s%40cret@127.0.0.1:{port}"})
         url = "http://mirror.invalid/x"
-        assert read(Direct(Reach(proxies=proxies)), a_job(url), url) == b"by proxy"
+        assert read(Direct(Allowed(proxies=proxies)), a_job(url), url) == b"by proxy"
     assert asked == [(url, "Basic dXNlcjpzQGNyZXQ=")]
 
 

@@ -119,9 +119,9 @@ class PodmanRuntime:
         """The deadline counts from here on, but a pull that comes first has its own."""
         with self._watchdog.admitting() as probe:
             self._removals.wait_for_room(stop, within=spec.deadline)
-            asked_at = monotonic()
+            began = monotonic()
             image = (self._archives or self._images).provide(spec, stop=stop)
-            waited = monotonic() - asked_at
+            waited = monotonic() - began
             network = self._options.settings.build_network
             with self._running(image, spec, network=network, stop=stop, on_command=probe.works) as container:
                 container.origin = replace(container.origin, pull_seconds=waited)
@@ -193,7 +193,7 @@ class PodmanRuntime:
         )
 
     def _stand(self, image: Image, spec: ContainerSpec, stop: Event) -> Standing:
-        """A container that nobody has used. It knows no job, so it says itself how long it may live."""
+        """An unused container. It knows no job, so it says itself how long it may live."""
         lifetime = STANDS_FOR + spec.deadline
         last = time() + lifetime.total_seconds()
         own = ContainerSpec(spec.release, spec.target, lifetime, labels={UNTIL: str(int(last))})

@@ -1,4 +1,4 @@
-"""Unpacks the archive of an ImageBuilder: a program of its own, for the Python of a container.
+"""Unpacks the archive of an ImageBuilder: a separate program, for the Python of a container.
 
 Nothing but the standard library of Python 3.8. It looks at every member before the first is
 unpacked, and writes one line: `ok`, or `refused` with a tab and why.

@@ -30,8 +30,8 @@ from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
 from asu_builder.http.pages.form_fields import (
     CARRIED,
+    CarriedOver,
     Fields,
-    Kept,
     carried_with,
     carry_over,
     chosen_packages,
@@ -126,7 +126,7 @@ class BuildForm:
         for name in ("defaults", "repositories", "repository_keys"):
             if name not in query:
                 fields = replace(fields, **{name: getattr(offer, name)})
-        kept: Kept | None = None
+        kept: CarriedOver | None = None
         if "packages" in query and (was := query.get("was", "").split()) and len(was) == 3:
             before = replace(fields, version=was[0], target=was[1], profile=was[2])
             fields, kept = await self._kept(caller, fields, device, before)
@@ -285,7 +285,7 @@ class BuildForm:
         device: DescribedDevice,
         *,
         offer: FormOffer | None = None,
-        kept: Kept | None = None,
+        kept: CarriedOver | None = None,
         refusal: _Refusal | None = None,
         previewed: _Previewed | None = None,
     ) -> Response:
@@ -332,10 +332,10 @@ class BuildForm:
 
     async def _kept(
         self, caller: Caller, fields: Fields, device: DescribedDevice, before: Fields
-    ) -> tuple[Fields, Kept | None]:
+    ) -> tuple[Fields, CarriedOver | None]:
         """The fields with packages that were chosen for another version or device, and what became of it."""
 
-        def find() -> tuple[Fields, Kept | None]:
+        def find() -> tuple[Fields, CarriedOver | None]:
             try:
                 theirs = default_packages(self._device(before))
             except (BuildNotFound, RequestRejected, Unavailable):
@@ -352,7 +352,7 @@ class BuildForm:
                 and name not in exists
                 and name not in usual
             ]
-            kept = Kept(before.version, tuple(gone), tuple(unknown))
+            kept = CarriedOver(before.version, tuple(gone), tuple(unknown))
             return replace(fields, packages=" ".join(names)), kept
 
         return await self._parts.waiting.ask(caller, _what(fields), find, patience=SHORT_SECONDS)

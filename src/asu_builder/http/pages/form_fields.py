@@ -130,7 +130,7 @@ def field_of(error: AsuError) -> str:
     return field if field in Fields.__struct_fields__ else ""
 
 
-class Kept(Struct, frozen=True):
+class CarriedOver(Struct, frozen=True):
     """What became of packages that were chosen for another version or device."""
 
     version: str

@@ -228,7 +228,7 @@ def english(text: str) -> str | Markup:
 
 
 def said(text: str) -> Markup:
-    """A sentence to whoever reads the page: translated where the catalogue has it, else marked as English."""
+    """A sentence to the reader of the page: translated where the catalogue has it, else marked as English."""
     translation = gettext(text)
     return sentence(translation) if translation != text else Markup(english(sentence(text)))
 

@@ -15,7 +15,7 @@ export function localise(root) {
 
 localise(document);
 
-// Whoever chooses a language stays where they are, also where the address has changed since.
+// A reader who chooses a language stays on the page, also where the address has changed since.
 document.querySelector(".languages")?.addEventListener("submit", ({ target }) => {
   target.elements.next.value = location.pathname + location.search;
 });
