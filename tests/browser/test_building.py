@@ -78,6 +78,7 @@ def require_download(page: Page, folder: Path) -> None:
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("look", ["phone", "dark"])
 def test_a_running_build_can_be_read_on_a_phone_and_in_the_dark(
     look: str, window: Open, pictures: Pictures
@@ -109,6 +110,7 @@ def test_a_failure_is_explained_and_its_correction_is_one_click_away(window: Ope
     expect(page.locator("#manifest")).to_contain_text("sample-service")
 
 
+@pytest.mark.long
 def test_a_build_is_watched_where_no_websocket_comes_through(window: Open) -> None:
     seen = window()
     sockets: list[str] = []
@@ -125,6 +127,7 @@ def test_a_build_is_watched_where_no_websocket_comes_through(window: Open) -> No
     assert sockets
 
 
+@pytest.mark.long
 def test_whoever_closes_the_page_finds_the_build_at_its_address(window: Open) -> None:
     seen = window()
     ask_for(seen, "sample-slow-5 sample-big")
@@ -137,6 +140,7 @@ def test_whoever_closes_the_page_finds_the_build_at_its_address(window: Open) ->
     expect(again.page.locator("#state")).to_have_text(re.compile("Completed|Failed"), timeout=BUILDS_WITHIN)
 
 
+@pytest.mark.long
 def test_a_build_that_nobody_wants_any_more_is_cancelled(window: Open) -> None:
     seen = window()
     ask_for(seen, "sample-slow-60")
@@ -184,6 +188,7 @@ def hostile(
         service.end()
 
 
+@pytest.mark.long
 def test_what_a_build_prints_stays_text(hostile: Window) -> None:
     ask_for(hostile, "sample-postinst-fail")
     page = hostile.page

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from browser.conftest import FORM, Open, Past
@@ -118,6 +119,7 @@ def test_the_form_begins_with_luci_and_adds_a_group_with_one_click(window: Open)
     assert page.evaluate("config.asu_url === location.origin && config.versions.length > 1")
 
 
+@pytest.mark.long
 def test_a_value_that_cannot_be_is_explained_at_its_field(window: Open) -> None:
     seen = window().open(FORM)
     page = seen.page

@@ -57,7 +57,13 @@ NARROWEST = 320
 """CSS pixels: what WCAG 1.4.10 asks for, a wide window at 400 %."""
 
 
-@pytest.fixture(params=PAGES)
+USUAL = {"overview", "form", "form-wrong", "build-completed", "build-failed", "queue-operator"}
+"""Pages that most visits are to; the others are looked at with the long tests."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if name in USUAL else pytest.mark.long) for name in PAGES]
+)
 def name(request: pytest.FixtureRequest, past: Past) -> str:
     """Each page, once there is something on it."""
     return str(request.param)

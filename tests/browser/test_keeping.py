@@ -87,6 +87,7 @@ def test_a_notification_tells_when_a_build_is_done(window: Open) -> None:
     expect(page.get_by_label("Tell me when it is done")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_packages_go_along_to_another_version_and_device(window: Open) -> None:
     seen = window().open(FORM)
     page = seen.page
@@ -115,6 +116,7 @@ def test_packages_go_along_to_another_version_and_device(window: Open) -> None:
     expect(plain.locator("#kept")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_hundred_and_fifty_packages_are_usable_on_a_phone(window: Open) -> None:
     seen = window(width=PHONE).open(FORM)
     page = seen.page
@@ -131,6 +133,7 @@ def test_a_hundred_and_fifty_packages_are_usable_on_a_phone(window: Open) -> Non
     expect(page.locator("#submit")).to_be_in_viewport()
 
 
+@pytest.mark.long
 def test_a_device_that_is_not_in_a_version_leads_to_those_that_have_it(window: Open) -> None:
     page = (
         window(java_script_enabled=False)

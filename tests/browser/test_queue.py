@@ -71,6 +71,7 @@ def test_an_operator_cancels_a_job_on_second_thought(
     expect(acts.get_by_role("row").nth(1)).to_contain_text("operator")
 
 
+@pytest.mark.long
 def test_an_operator_pauses_the_workers_and_lets_them_go_on(window: Open, site: Site, past: Past) -> None:
     seen = window(signed_in=True).open("/queue")
     try:

@@ -1,5 +1,7 @@
 """An operator comes, sees more, and goes."""
 
+import pytest
+
 from browser.conftest import Open, Site
 from browser.pictures import Pictures
 from browser.watched import PHONE
@@ -17,6 +19,7 @@ def test_an_operator_signs_in_and_out_at_the_foot_of_a_page(window: Open, site: 
     assert seen.context.cookies() == []
 
 
+@pytest.mark.long
 def test_a_wrong_token_is_explained_and_can_be_corrected(
     window: Open, site: Site, pictures: Pictures
 ) -> None:

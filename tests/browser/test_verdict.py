@@ -119,6 +119,7 @@ def test_one_click_repairs_what_cannot_be_installed(
     expect(page.locator(".chip.wrong")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_packages_that_do_not_exist_are_left_out_on_request(seen: Window) -> None:
     page = seen.page
     add(page, "sample-servise")
@@ -137,6 +138,7 @@ def test_packages_that_do_not_exist_are_left_out_on_request(seen: Window) -> Non
     seen.require_accessible()
 
 
+@pytest.mark.long
 def test_a_request_that_is_refused_says_why_and_leads_on(window: Open, site: Site, past: Past) -> None:
     seen = window(width=NARROW)
     for number in range(3):  # one a minute is built all the same, to prove the verdict
@@ -162,6 +164,7 @@ def test_what_cannot_be_told_yet_is_said_kindly(window: Open, past: Past) -> Non
     expect(untold).to_contain_text("has not been used here yet")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [{}, {"java_script_enabled": False, "width": NARROW}, {"color_scheme": "dark"}]
 )
@@ -179,6 +182,7 @@ def test_what_an_update_changes_is_seen_from_the_form(window: Open, past: Past, 
     seen.require_no_sideways_scrolling()
 
 
+@pytest.mark.long
 def test_a_build_is_compared_with_another_version_and_another_build(window: Open, past: Past) -> None:
     seen = window().open(f"/build/{past.built}")
     page = seen.page

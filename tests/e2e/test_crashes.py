@@ -184,7 +184,8 @@ def test_a_build_that_crashes_the_service_three_times_is_given_up(make_local: Ma
     assert answer.json["detail"].startswith("Error: Gave up: the build was cut off 3 times")
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("podman", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["local", "podman"])
 def test_asked_to_stop_it_gives_its_builds_back_and_ends_well(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
@@ -254,6 +255,7 @@ def _require_lease(service: Service, request_hash: str, *, tokens: int) -> None:
     assert service.rows(query) == [("completed", 0, 0, tokens)]
 
 
+@pytest.mark.long
 def test_a_second_process_outlives_the_first_and_takes_over(make_local: Make) -> None:
     first = make_local(worker_concurrent=1).start()
     second = _beside(make_local, first).start()

@@ -147,6 +147,7 @@ def test_lines_are_seen_while_the_command_runs(make_slow: Callable[..., Service]
         )
 
 
+@pytest.mark.long
 def test_whoever_has_seen_the_end_is_told_the_end_by_the_next_poll(make_slow: Callable[..., Service]) -> None:
     """A live answer is remembered for about a second, which is longer than a client needs to ask again."""
     service = make_slow(seconds=0.1, worker_concurrent=1).start()

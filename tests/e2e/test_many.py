@@ -117,6 +117,7 @@ def _require_each_once(service: Service, hashes: list[str]) -> None:
     assert "ERROR" not in service.stderr()
 
 
+@pytest.mark.long
 def test_a_queue_under_pressure_keeps_every_promise_it_made(make_local: Make, tmp_path: Path) -> None:
     """More requests than the queue holds: whoever got 202 is built, everybody else got 429."""
     template = write_cheap_imagebuilder(tmp_path / "cheap", version="25.12.0")

@@ -63,6 +63,7 @@ def test_without_an_engine_jobs_wait_and_are_built_when_it_comes(
     assert service.rows("SELECT max(attempts), max(retries) FROM build_jobs") == [(0, 0)]
 
 
+@pytest.mark.long
 def test_an_engine_that_goes_away_during_a_build_costs_the_request_nothing(
     make_podman: Make, podman_socket: Path, tmp_path: Path
 ) -> None:
@@ -434,6 +435,7 @@ def _built(client: Client) -> list[Any]:
     return [client.build(a_body(packages=[name])).json for name in ("vim", "tmux")]
 
 
+@pytest.mark.long
 def test_a_disk_that_is_not_mounted_at_the_start_costs_no_result(make_local: Make, tmp_path: Path) -> None:
     service = make_local(api_tokens=READ_TOKENS).start()
     with service.client() as client:

@@ -108,6 +108,7 @@ def test_a_job_starts_and_ends_on_another_host_as_soon_as_it_is_told(make_local:
     assert "Traceback" not in api.stderr() + worker.stderr()
 
 
+@pytest.mark.long
 def test_a_host_with_the_name_of_another_that_lives_does_not_start(make_local: Make, api: Service) -> None:
     api.start()
     first = a_worker(make_local, api).start()

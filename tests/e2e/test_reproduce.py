@@ -16,6 +16,7 @@ from e2e.service import Client
 from podman_service import APK_VERSION, OPKG_VERSION, PodmanService
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", [APK_VERSION, OPKG_VERSION])
 def test_the_command_on_a_build_s_page_makes_the_same_images(
     version: str, containers: Client, podman_service: PodmanService, tmp_path: Path

@@ -17,6 +17,7 @@ from factories import eventually, never
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.long
 def test_what_one_process_accepts_another_builds(make_local: Make) -> None:
     api = make_api(make_local, api_tokens=READ_TOKENS).start()
     worker = make_worker(make_local, api, shutdown_grace="60s")
@@ -116,6 +117,7 @@ def test_the_key_on_one_node_only_and_every_image_is_signed(make_local: Make) ->
     assert "Traceback" not in api.stderr() + hut.stderr() + signer.stderr()
 
 
+@pytest.mark.long
 def test_a_worker_is_seen_and_drained_and_works_again(make_local: Make) -> None:
     api = make_api(make_local, api_tokens=READ_TOKENS).start()
     worker = make_worker(make_local, api, worker_concurrent=1).start()

@@ -79,6 +79,7 @@ def rootless(sample_world: Distribution) -> Iterator[RootlessPodman]:
         service.remove()
 
 
+@pytest.mark.long
 def test_a_podman_without_root_builds_on_the_default_network(
     rootless: RootlessPodman, upstream: DownloadServer, tmp_path: Path
 ) -> None:

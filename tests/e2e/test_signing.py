@@ -107,6 +107,7 @@ def test_what_containers_built_is_signed_and_none_of_them_sees_the_key(
         require_signed(client, client.wait(held).json, key_id)
 
 
+@pytest.mark.long
 def test_a_result_of_another_key_or_of_none_is_built_again(make_local: Make) -> None:
     plain = make_local()
     first, first_id = _a_key(plain, "first.key")

@@ -40,6 +40,7 @@ def gateway(podman_socket: Path, sample_images: str) -> Iterator[str]:
             network.remove(force=True)
 
 
+@pytest.mark.long
 def test_a_snapshot_is_loaded_verified_and_built_in_a_container(
     make_podman: Make, gateway: str, podman_socket: Path, sample_world: Distribution, tmp_path: Path
 ) -> None:

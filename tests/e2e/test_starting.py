@@ -108,6 +108,7 @@ def demo(environment: dict[str, str], folder: Path, *options: str) -> "subproces
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_what_stops_the_demo_stops_its_service(
@@ -131,6 +132,7 @@ def test_what_stops_the_demo_stops_its_service(
         process.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_demo_that_is_kept_keeps_the_variables_of_its_user(
     environment: dict[str, str], tmp_path: Path

@@ -41,6 +41,7 @@ def built(worker: Service) -> set[str]:
     return {word.strip("[]") for line in lines for word in line.split() if len(word.strip("[]")) == 12}
 
 
+@pytest.mark.long
 def test_two_workers_on_different_rules_build_each_its_own(make_local: Make, tmp_path: Path) -> None:
     files = {name: write(tmp_path / f"{name}.yaml", name) for name in ("tmux", "nano")}
     tmux = make_api(make_local, package_changes_path=files["tmux"]).start()

@@ -73,6 +73,7 @@ def short_lived(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"asu_builder.upstream.{module}.FRESH_FOR", timedelta(seconds=0.5))
 
 
+@pytest.mark.long
 def test_names_that_exist_nowhere_are_left_out_and_told(
     short_lived: None, client: AsgiClient, downloads: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_names_that_exist_nowhere_are_left_out_and_told(
     assert plain["request_hash"] == later["request_hash"]
 
 
+@pytest.mark.long
 def test_nothing_is_left_out_that_is_not_surely_missing(client: AsgiClient) -> None:
     # No build has shown yet what the ImageBuilder itself carries.
     first = build(client, packages=["tmuxx"], on_missing="drop")
@@ -107,6 +109,7 @@ def test_nothing_is_left_out_that_is_not_surely_missing(client: AsgiClient) -> N
     assert known["status"] == 200 and "dropped" not in known
 
 
+@pytest.mark.long
 def test_a_stranger_has_only_so_many_selections_looked_at(client: AsgiClient) -> None:
     build(client, packages=["tmux"])
 
@@ -147,6 +150,7 @@ def test_all_who_ask_for_todays_packages_share_one_build(
     assert kept.json["request_hash"] == first["request_hash"]
 
 
+@pytest.mark.long
 def test_a_result_of_other_packages_than_todays_is_not_built_again_where_its_own_are_the_same(
     short_lived: None, client: AsgiClient, downloads: Path
 ) -> None:

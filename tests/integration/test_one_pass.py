@@ -120,6 +120,7 @@ def published(bench: Bench, result: BuildResult, request: BuildRequest) -> dict[
     return files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("version", "target", "profile"),
     [

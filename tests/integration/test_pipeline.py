@@ -77,6 +77,7 @@ def test_a_request_becomes_published_images(bench: Bench, version: str) -> None:
     assert bench.is_clean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", FLAVOURS)
 def test_two_builds_of_one_request_say_in_equal_bytes_what_is_in_their_images(
     tmp_path: Path, sample_world: Distribution, version: str

@@ -101,6 +101,7 @@ def test_builds_have_the_very_packages_that_are_foretold(
         assert [(one["mode"], one["sampled"]) for one in targets] == [("enforce", 1), ("enforce", 1)]
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_packages_that_are_known_are_not_asked_for_unless_the_operator_wants_it(
     tmp_path: Path, networked: tuple[Distribution, DownloadServer]
@@ -128,6 +129,7 @@ def test_packages_that_are_known_are_not_asked_for_unless_the_operator_wants_it(
     assert len(runtimes) == 3
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_verdict_that_a_build_proves_wrong_refuses_no_more(
     tmp_path: Path, networked: tuple[Distribution, DownloadServer]
