@@ -100,7 +100,7 @@ def test_jobs_are_found_by_what_they_are(window: Open, past: Past) -> None:
     jobs = seen.page.get_by_role("table", name="Matching jobs")
     expect(jobs.locator("tbody tr").first).to_be_visible()
     for row in jobs.locator("tbody tr").all_inner_texts():
-        assert "failed" in row and "acme_widget-5" in row
+        assert "Failed" in row and "acme_widget-5" in row
 
 
 def test_open_details_and_a_tick_survive_what_changes_meanwhile(

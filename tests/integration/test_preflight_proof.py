@@ -134,7 +134,7 @@ def test_packages_that_are_known_are_not_asked_for_unless_the_operator_wants_it(
 def test_a_verdict_that_a_build_proves_wrong_refuses_no_more(
     tmp_path: Path, networked: tuple[Distribution, DownloadServer]
 ) -> None:
-    world, _ = networked
+    world, server = networked
     downloads = tmp_path / "downloads"
     shutil.copytree(world.downloads, downloads)
     for path in downloads.rglob("Packages"):
@@ -142,7 +142,10 @@ def test_a_verdict_that_a_build_proves_wrong_refuses_no_more(
         text = re.sub(r"(?m)^Package: tmux\n(?:.+\n)+\n", "", path.read_text())
         path.write_text(text)
         path.with_name("Packages.gz").write_bytes(gzip.compress(text.encode()))
-    with DownloadServer(downloads) as behind, a_service(tmp_path, world, behind.url) as client:
+    with (
+        DownloadServer(downloads) as behind,
+        a_service(tmp_path, world, behind.url, repository_allow_list=(server.url,)) as client,
+    ):
         assert build(client, OPKG_VERSION)["detail"] == "done"
         assert eventually(lambda: counted(client, "preflight_compared") == {"fine": 1})
         assert build(client, OPKG_VERSION, "tmux")["detail"] == "done"

@@ -28,7 +28,7 @@ def work_of(role: Role, *, leads: bool) -> dict[str, MagicMock]:
     """What a process of this role calls in a round of everything, by the name of the work."""
     adapters = MagicMock()
     health, housekeeping, catalog, current, interest, proof, presence = (MagicMock() for _ in range(7))
-    adapters.role = role
+    adapters.role, adapters.signs = role, False
     adapters.lead.held.return_value = leads
     parts = (health, housekeeping, catalog, current, interest, proof, presence)
     for each in background_work(adapters, *parts, Rounds()):

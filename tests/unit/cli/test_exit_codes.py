@@ -4,7 +4,7 @@ from asu_builder.cli.exit_codes import MEANINGS, ExitCode, code_of_build, code_o
 from asu_builder.domain import errors
 from asu_builder.domain.errors import AsuError, FailureReason
 
-INNER = {AsuError, errors.LeaseLost, errors.BuildInterrupted}
+INNER = {AsuError, errors.LeaseLost, errors.BuildInterrupted, errors.ArchiveRefused}
 """What never comes as far as a terminal; if it does, that is our mistake."""
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AsuError)]
 

@@ -28,6 +28,7 @@ INNER = {
     errors.BuildFailed,
     errors.BuildInterrupted,
     errors.LeaseLost,
+    errors.ArchiveRefused,
     errors.ServerMistake,
     errors.StillRead,
 }

@@ -192,7 +192,7 @@ def test_the_end_of_a_build_ends_what_it_still_loads(site: Site, fetcher: Fetche
     with site.connect() as client:
         assert eventually(lambda: len(site._clients["job"]) == 1)
         site.obey({"do": "close", "job": "job"})
-        assert client.recv(10) == b""
+        assert client.recv(64) == b""
 
 
 def test_sockets_of_processes_that_are_gone_are_taken_away(tmp_path: Path, fetcher: Fetcher) -> None:

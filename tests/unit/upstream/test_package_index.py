@@ -324,6 +324,7 @@ def test_every_field_of_an_opkg_package() -> None:
         origin="feeds/base/ubus",
         filename="libubus20241020_1_x86_64.ipk",
         hash="ab" * 32,
+        abi="20241020",
     )
     expected = ReadIndex([first, IndexedPackage("bare", "1", origin="other")])
     assert read_opkg(text) == expected
