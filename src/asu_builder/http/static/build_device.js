@@ -25,5 +25,6 @@ if (version && input) {
       location.assign(`/build?${query}`);
     },
   });
-  if (!input.value) input.focus({ preventScroll: true });
+  // The first page is more than this search: there the keyboard begins at the top.
+  if (!input.value && location.pathname !== "/") input.focus({ preventScroll: true });
 }
