@@ -92,6 +92,7 @@ def test_a_page_has_no_serious_fault_of_access(name: str, look: str, see: Open, 
         pictures.take(seen, f"{name}-{look}")
 
 
+@pytest.mark.long
 def test_a_page_can_be_read_without_script_used_without_mouse_and_fits_the_narrowest_screen(
     see: Open,
 ) -> None:

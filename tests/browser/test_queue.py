@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 from browser.conftest import A_REQUEST, Open, Past, Site
 from browser.watched import Window
 
+pytestmark = pytest.mark.long
+
 PROFILE = "acme_safe"
 SLOW = {**A_REQUEST, "profile": PROFILE, "packages": ["sample-slow-60"]}
 
@@ -71,7 +73,6 @@ def test_an_operator_cancels_a_job_on_second_thought(
     expect(acts.get_by_role("row").nth(1)).to_contain_text("operator")
 
 
-@pytest.mark.long
 def test_an_operator_pauses_the_workers_and_lets_them_go_on(window: Open, site: Site, past: Past) -> None:
     seen = window(signed_in=True).open("/queue")
     try:

@@ -8,6 +8,8 @@ from playwright.sync_api import Browser
 from browser.conftest import Site
 from browser.watched import Window
 
+pytestmark = pytest.mark.long
+
 TROUBLES = {
     "an inline script": (
         "document.body.append(Object.assign(document.createElement('script'), {textContent: '1'}))",

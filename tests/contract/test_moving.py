@@ -32,6 +32,8 @@ from asu_builder.settings import Settings
 from factories import NOON, a_failure, a_request, a_result, a_submission
 from postgresql import empty_place
 
+pytestmark = pytest.mark.long
+
 DAY = timedelta(days=1)
 SCRIPT = "echo ä\U0001f600"
 

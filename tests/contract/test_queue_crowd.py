@@ -18,6 +18,8 @@ from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.job import Job, JobFilter, JobState
 from queue_crowd import Event, QueueSummary
 
+pytestmark = pytest.mark.long
+
 TESTS = Path(__file__).resolve().parents[1]
 STEPS, SERVER_STEPS = 600, 150
 ENDS = {

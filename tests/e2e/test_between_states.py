@@ -18,6 +18,8 @@ from factories import the_case
 from odd_server import OddServer, odd_server
 from podman_service import APK_VERSION, OPKG_VERSION
 
+pytestmark = pytest.mark.long
+
 PROFILE = {"target": "pico/nine", "profile": "acme_widget-5"}
 
 

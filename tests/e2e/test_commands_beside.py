@@ -16,6 +16,8 @@ from e2e.service import Service
 from e2e.terminal import PLACE, Ended, a_body, images_in, interrupt, place, run, start, wait_for
 from factories import eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def slow(sample_world: Distribution, upstream: DownloadServer, tmp_path: Path) -> Iterator[Service]:

@@ -20,7 +20,7 @@ from factories import eventually
 from podman_service import APK_VERSION
 
 # Its containers share two cores with three other workers' tests.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def a_body(*packages: str) -> dict[str, object]:
@@ -184,7 +184,6 @@ def test_a_build_that_crashes_the_service_three_times_is_given_up(make_local: Ma
     assert answer.json["detail"].startswith("Error: Gave up: the build was cut off 3 times")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["local", "podman"])
 def test_asked_to_stop_it_gives_its_builds_back_and_ends_well(
     request: pytest.FixtureRequest, kind: str
@@ -220,7 +219,6 @@ def test_statistics_survive_a_clean_stop(make_local: Make) -> None:
     assert service.rows(query) == [("cache_hit", 20), ("completed", 1), ("request", 1)]
 
 
-@pytest.mark.long
 def test_a_second_process_on_the_same_database_leaves_a_live_build_alone(
     make_podman: Make, podman_socket: Path
 ) -> None:
@@ -255,7 +253,6 @@ def _require_lease(service: Service, request_hash: str, *, tokens: int) -> None:
     assert service.rows(query) == [("completed", 0, 0, tokens)]
 
 
-@pytest.mark.long
 def test_a_second_process_outlives_the_first_and_takes_over(make_local: Make) -> None:
     first = make_local(worker_concurrent=1).start()
     second = _beside(make_local, first).start()
@@ -293,9 +290,7 @@ def test_who_was_frozen_beyond_its_lease_cannot_spoil_the_next_ones_work(make_lo
     assert "Traceback" not in first.stderr() + second.stderr()
 
 
-@pytest.mark.parametrize(
-    "moment", [0.15, *(pytest.param(moment, marks=pytest.mark.long) for moment in (0.05, 0.3, 0.5))]
-)
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.3, 0.5])
 def test_killed_at_any_moment_the_queue_goes_on(make_local: Make, moment: float) -> None:
     service = make_local(worker_concurrent=2).start()
     names = ("vim", "tmux", "htop", "nano")

@@ -112,6 +112,7 @@ def test_a_missing_socket_is_named_with_the_line_that_starts_podman(patient: Pat
     assert "podman.socket" in report["engine"]["remedy"] or "system service" in report["engine"]["remedy"]
 
 
+@pytest.mark.long
 def test_every_place_where_a_socket_was_looked_for_is_named(patient: Patient) -> None:
     patient.settings["container_runtime"] = "podman"
     sentence = patient.examine()["engine"]["sentence"]
@@ -119,6 +120,7 @@ def test_every_place_where_a_socket_was_looked_for_is_named(patient: Patient) ->
     assert "/run/podman/podman.sock" in sentence
 
 
+@pytest.mark.long
 def test_a_dead_socket_is_told_from_a_missing_one(patient: Patient, short: Path) -> None:
     with deaf_engine(short / "podman.sock"):
         report = with_podman(patient, short / "podman.sock").examine()
@@ -126,6 +128,7 @@ def test_a_dead_socket_is_told_from_a_missing_one(patient: Patient, short: Path)
     assert "podman.socket" in report["engine"]["remedy"] or "system service" in report["engine"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_socket_that_this_user_may_not_use_is_named_with_both_ways_out(
     patient: Patient, short: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_socket_that_this_user_may_not_use_is_named_with_both_ways_out(
     assert f"chmod 660 {path}" in report["engine"]["remedy"]
 
 
+@pytest.mark.long
 def test_an_engine_that_hangs_is_found_within_seconds(patient: Patient, short: Path) -> None:
     with listening(short / "podman.sock"):
         report = with_podman(patient, short / "podman.sock").examine()
@@ -147,6 +151,7 @@ def test_an_engine_that_hangs_is_found_within_seconds(patient: Patient, short: P
     assert report.seconds < BUSY_MACHINE
 
 
+@pytest.mark.long
 def test_a_user_without_subordinate_ids_gets_the_line_that_adds_them(patient: Patient, short: Path) -> None:
     require_tool("bwrap")
     ids = patient.directory / "ids"
@@ -157,6 +162,7 @@ def test_a_user_without_subordinate_ids_gets_the_line_that_adds_them(patient: Pa
     assert "usermod --add-subuids 100000-165535" in report["subordinate_ids"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short: Path) -> None:
     require_tool("bwrap")
     ids = patient.directory / "ids"
@@ -166,6 +172,7 @@ def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short:
     assert report["subordinate_ids"]["status"] == "ok"
 
 
+@pytest.mark.long
 def test_who_is_to_use_the_systems_podman_is_not_told_to_set_up_one_of_its_own(patient: Patient) -> None:
     require_tool("bwrap")
     patient.below = as_other_user("--tmpfs", "/run", "--dir", "/run/systemd/system")
@@ -175,6 +182,7 @@ def test_who_is_to_use_the_systems_podman_is_not_told_to_set_up_one_of_its_own(p
     assert not report.warnings & {"subordinate_ids", "lingering", "control_groups"}
 
 
+@pytest.mark.long
 def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path) -> None:
     require_tool("mount", "mount", "umount")
     if os.geteuid() != 0:
@@ -190,6 +198,7 @@ def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path
     assert "store" in report.errors, "not even a probe could be written"
 
 
+@pytest.mark.long
 def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_it(patient: Patient) -> None:
     require_tool("bwrap")
     public = patient.directory / "public"
@@ -202,6 +211,7 @@ def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_i
     assert f"mount -o remount,rw {public}" in report["store"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_store_of_another_user_is_found_with_the_line_that_changes_it(patient: Patient) -> None:
     require_tool("bwrap")
     public = patient.directory / "public"
@@ -214,6 +224,7 @@ def test_a_store_of_another_user_is_found_with_the_line_that_changes_it(patient:
     assert f"chown -R 1234 {public / 'store'}" in report["store"]["remedy"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("days", "sentence"), [(-9, "behind the download server's"), (400, "ahead of"), (-365 * 30, "cannot be")]
 )
@@ -232,6 +243,7 @@ def test_a_clock_that_is_wrong_is_found_with_the_line_that_sets_it(
     assert "timedatectl set-ntp true" in report["clock"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_download_server_that_is_down_is_named_with_what_to_try(patient: Patient) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     patient.settings["upstream_url"] = url
@@ -241,6 +253,7 @@ def test_a_download_server_that_is_down_is_named_with_what_to_try(patient: Patie
     assert f"curl -I {url}/.versions.json" in report["upstream"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_download_server_that_never_answers_does_not_hold_up_the_rest(patient: Patient) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -252,6 +265,7 @@ def test_a_download_server_that_never_answers_does_not_hold_up_the_rest(patient:
     assert report.seconds < BUSY_MACHINE
 
 
+@pytest.mark.long
 def test_a_page_that_is_no_list_of_versions_is_found(patient: Patient, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".versions.json").write_text("<html>please log in</html>")
@@ -261,6 +275,7 @@ def test_a_page_that_is_no_list_of_versions_is_found(patient: Patient, tmp_path:
     assert "is no list of versions" in report["upstream"]["sentence"]
 
 
+@pytest.mark.long
 def test_a_registry_that_is_down_is_named_with_what_to_try(patient: Patient, short: Path) -> None:
     host = f"127.0.0.1:{free_port()}"
     with_podman(patient, short / "podman.sock")
@@ -272,6 +287,7 @@ def test_a_registry_that_is_down_is_named_with_what_to_try(patient: Patient, sho
     assert f"podman pull {host}/openwrt/imagebuilder:" in report["image"]["remedy"]
 
 
+@pytest.mark.long
 def test_an_image_is_looked_for_in_its_registry_and_nothing_is_pulled(
     patient: Patient, short: Path, podman_socket: Path
 ) -> None:
@@ -289,6 +305,7 @@ def test_an_image_is_looked_for_in_its_registry_and_nothing_is_pulled(
     assert "insecure = true" in present["registry"]["remedy"], "it has no certificate"
 
 
+@pytest.mark.long
 def test_a_port_that_another_program_has_is_named_with_that_program(patient: Patient) -> None:
     with another_program() as port:
         patient.settings["server_port"] = port
@@ -312,12 +329,14 @@ def test_each_wrong_setting_is_named_with_where_it_was_chosen(patient: Patient) 
     assert "docs/settings.md" in report["settings"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_file_that_is_no_yaml_is_named(patient: Patient) -> None:
     (patient.directory / "config.yaml").write_text("server_port: [\n")
     sentence = patient.examine()["settings"]["sentence"]
     assert "config.yaml is not valid YAML" in sentence
 
 
+@pytest.mark.long
 def test_an_old_schema_is_told_with_the_backup_that_comes_first(patient: Patient) -> None:
     patient.settings["database_path"] = schemas.restore(1, patient.directory / "old.db")
     report = patient.examine()
@@ -329,6 +348,7 @@ def test_an_old_schema_is_told_with_the_backup_that_comes_first(patient: Patient
     assert "asu-builder backup" in report["database"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_newer_schema_is_wrong_and_says_which_version_to_install(patient: Patient) -> None:
     path = schemas.restore(max(schemas.RELEASED), patient.directory / "new.db")
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -340,6 +360,7 @@ def test_a_newer_schema_is_wrong_and_says_which_version_to_install(patient: Pati
     assert "Install that version again" in report["database"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_database_that_is_cut_off_or_none_at_all_asks_for_a_backup(patient: Patient) -> None:
     path = schemas.restore(max(schemas.RELEASED), patient.directory / "cut.db")
     patient.settings["database_path"] = path
@@ -351,6 +372,7 @@ def test_a_database_that_is_cut_off_or_none_at_all_asks_for_a_backup(patient: Pa
     assert "backup" in report["database"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_database_that_another_process_keeps_to_itself_is_named_with_that_process(
     patient: Patient,
 ) -> None:
@@ -365,6 +387,7 @@ def test_a_database_that_another_process_keeps_to_itself_is_named_with_that_proc
     assert f"kill {os.getpid()}" in report["database"]["remedy"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("memory_stays", [True, False])
 def test_a_database_that_a_crash_left_with_its_log_is_read_and_not_recovered(
     patient: Patient, memory_stays: bool
@@ -386,6 +409,7 @@ def test_a_database_that_a_crash_left_with_its_log_is_read_and_not_recovered(
     assert f"schema {known_schema() + 1}" in report["database"]["sentence"]
 
 
+@pytest.mark.long
 def test_a_running_service_is_asked_how_it_is_and_whether_browsers_may_ask(make_local: Make) -> None:
     service = make_local().start()
     report = Patient(service.directory, dict(service.settings())).examine_beside()
@@ -395,6 +419,7 @@ def test_a_running_service_is_asked_how_it_is_and_whether_browsers_may_ask(make_
     assert report["database"]["status"] == "ok"
 
 
+@pytest.mark.long
 def test_a_service_without_cors_fails_browsers_unless_a_proxy_helps(make_local: Make) -> None:
     service = make_local(cors="false").start()
     report = Patient(service.directory, dict(service.settings())).examine_beside()
@@ -402,6 +427,7 @@ def test_a_service_without_cors_fails_browsers_unless_a_proxy_helps(make_local: 
     assert "cors: true" in report["cors"]["remedy"]
 
 
+@pytest.mark.long
 def test_a_proxy_that_is_not_trusted_is_found_at_the_public_address(make_local: Make) -> None:
     service = make_local().start()
     with proxy_to(service.port) as url:
@@ -411,6 +437,7 @@ def test_a_proxy_that_is_not_trusted_is_found_at_the_public_address(make_local: 
     assert "Pages elsewhere may ask" in report["cors"]["sentence"]
 
 
+@pytest.mark.long
 def test_a_trusted_proxy_has_to_tell_who_comes(make_local: Make) -> None:
     service = make_local(trusted_proxies=PROXY).start()
     patient = Patient(service.directory, dict(service.settings()))
@@ -424,6 +451,7 @@ def test_a_trusted_proxy_has_to_tell_who_comes(make_local: Make) -> None:
     assert "this machine counts as 127.0.0.1" in telling["proxy"]["sentence"]
 
 
+@pytest.mark.long
 def test_an_address_that_leads_to_another_program_is_found(patient: Patient) -> None:
     with another_program() as port:
         report = patient.examine("--url", f"http://127.0.0.1:{port}")
@@ -469,6 +497,7 @@ def proxy_to(port: int, *, tells: bool = False) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.long
 def test_a_service_that_is_well_says_so_in_one_line_after_its_start(make_local: Make) -> None:
     service = make_local().start()
     assert eventually(lambda: "all is well" in service.stderr(), seconds=BUSY_MACHINE), service.stderr()
@@ -484,6 +513,7 @@ def test_a_service_that_is_well_says_so_in_one_line_after_its_start(make_local: 
     assert "Remedy" not in service.stderr()
 
 
+@pytest.mark.long
 def test_a_service_that_is_not_well_says_each_problem_with_its_remedy(make_local: Make, short: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     service = make_local(
@@ -498,6 +528,7 @@ def test_a_service_that_is_not_well_says_each_problem_with_its_remedy(make_local
     assert f"curl -I {url}/.versions.json" in lines[1]
 
 
+@pytest.mark.long
 def test_what_a_person_reads_is_plain_text_with_signs_and_remedies(patient: Patient) -> None:
     patient.settings["upstream_url"] = f"http://127.0.0.1:{free_port()}"
     done = patient.run("--no-build")

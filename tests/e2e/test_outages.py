@@ -27,6 +27,8 @@ from e2e.service import READ_TOKENS, Answer, Client, Service, run
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION, SAMPLE_TARGET
 
+pytestmark = pytest.mark.long
+
 
 def a_body(**changes: object) -> dict[str, object]:
     """What a client posts."""
@@ -38,7 +40,6 @@ def health(client: Client) -> Any:
     return client.get("/health").json
 
 
-@pytest.mark.long
 def test_without_an_engine_jobs_wait_and_are_built_when_it_comes(
     make_podman: Make, podman_socket: Path, tmp_path: Path
 ) -> None:
@@ -63,7 +64,6 @@ def test_without_an_engine_jobs_wait_and_are_built_when_it_comes(
     assert service.rows("SELECT max(attempts), max(retries) FROM build_jobs") == [(0, 0)]
 
 
-@pytest.mark.long
 def test_an_engine_that_goes_away_during_a_build_costs_the_request_nothing(
     make_podman: Make, podman_socket: Path, tmp_path: Path
 ) -> None:
@@ -81,7 +81,6 @@ def test_an_engine_that_goes_away_during_a_build_costs_the_request_nothing(
     assert service.rows("SELECT attempts, retries FROM build_jobs") == [(0, 0)]
 
 
-@pytest.mark.long
 def test_an_image_that_nobody_has_is_the_worlds_fault_and_is_looked_for_again(
     make_podman: Make, podman_socket: Path, sample_world: Distribution
 ) -> None:
@@ -435,7 +434,6 @@ def _built(client: Client) -> list[Any]:
     return [client.build(a_body(packages=[name])).json for name in ("vim", "tmux")]
 
 
-@pytest.mark.long
 def test_a_disk_that_is_not_mounted_at_the_start_costs_no_result(make_local: Make, tmp_path: Path) -> None:
     service = make_local(api_tokens=READ_TOKENS).start()
     with service.client() as client:

@@ -16,6 +16,8 @@ from e2e.service import READ_TOKENS, Answer, Client
 from factories import eventually
 from ports import free_port
 
+pytestmark = pytest.mark.long
+
 RULES = """
 format: 1
 branches: {24.10: 27990, 25.12: 32295}

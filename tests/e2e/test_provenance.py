@@ -18,6 +18,8 @@ from e2e.test_builds import a_body
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION
 
+pytestmark = pytest.mark.long
+
 BUILDER = "https://asu.example.org"
 
 
@@ -136,7 +138,6 @@ def test_what_was_kept_without_a_statement_is_built_again_where_one_is_required(
         assert once_more["enqueued_at"] == again["enqueued_at"], "a result that states it is kept"
 
 
-@pytest.mark.long
 def test_what_containers_built_names_the_container_image(make_podman: Make) -> None:
     made = make_podman()
     service = make_podman(**stating(a_provenance_key(made)), signing_required=False)
@@ -215,7 +216,6 @@ def test_without_a_signature_there_is_no_statement(make_local: Make, program: st
         assert eventually(lambda: client.health()["parts"]["provenance"]["status"] == "degraded")
 
 
-@pytest.mark.long
 def test_a_key_that_cannot_be_used_stops_the_start_where_signatures_are_required(make_local: Make) -> None:
     made = make_local()
     path = a_provenance_key(made)

@@ -24,6 +24,8 @@ from e2e.slow_imagebuilder import write_slow_imagebuilder
 from factories import eventually
 from podman_service import APK_VERSION, SAMPLE_TARGET
 
+pytestmark = pytest.mark.long
+
 SECRET = "the operator's secret"
 TOKENS = json.dumps(
     [{"name": "alice", "digest": hashlib.sha256(SECRET.encode()).hexdigest(), "rights": ["operate"]}]

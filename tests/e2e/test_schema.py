@@ -27,6 +27,8 @@ from e2e.service import Client, Service
 from e2e.warm import warmed
 from podman_service import APK_VERSION
 
+pytestmark = pytest.mark.long
+
 _EXAMPLES = {
     "GET": settings().max_examples // 10,
     "POST": settings().max_examples // 2,

@@ -21,6 +21,8 @@ from podman_service import APK_VERSION, OPKG_VERSION
 from runtime_rig import a_spec
 from tools import require_tool, tool_missing
 
+pytestmark = pytest.mark.long
+
 FLAVOURS = (APK_VERSION, OPKG_VERSION)
 
 

@@ -34,6 +34,8 @@ from podman_service import APK_VERSION, OPKG_VERSION
 from still_preflight import NoIndexes
 from web_scene import DescribingUpstream
 
+pytestmark = pytest.mark.long
+
 _AT_ONCE = ["make image"]
 _IN_TWO_STEPS = ["make manifest", "make image"]
 
@@ -120,7 +122,6 @@ def published(bench: Bench, result: BuildResult, request: BuildRequest) -> dict[
     return files
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("version", "target", "profile"),
     [

@@ -15,6 +15,8 @@ from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION
 from tools import require_tool, tool_missing
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def server(sample_world: Distribution) -> Iterator[DownloadServer]:

@@ -6,6 +6,8 @@ import pytest
 
 from long_tests import ROOT, concerned, imports_of, long_tests
 
+pytestmark = pytest.mark.long
+
 
 def names(*changed: str) -> set[str]:
     """Stems of the long test files that these changed files concern."""
