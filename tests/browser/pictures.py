@@ -64,7 +64,10 @@ class Pictures:
         height = int(page.evaluate("document.documentElement.scrollHeight"))
         shown = max(size["height"], min(height, TALLEST))
         clip = FloatRect(x=0, y=0, width=size["width"], height=shown)
-        png = page.screenshot(full_page=True, clip=clip, scale="css", animations="disabled")
+        # A window as high as the picture: to draw the whole of a long page takes minutes.
+        page.set_viewport_size({"width": size["width"], "height": shown})
+        png = page.screenshot(clip=clip, scale="css", animations="disabled")
+        page.set_viewport_size(size)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.png"
         path.write_bytes(self._small(png))
