@@ -124,7 +124,6 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
         text.encode("utf-8", "replace")
     ),
     "http.texts.preferred_language": texts.preferred_language,
-    "domain.repositories.split_keys": repositories.split_keys,
     "http.pages.form_offer.has_web_interface": lambda text: form_offer.has_web_interface([text]),
     "http.pages.build_page._address_of": lambda text: build_page._HOST.fullmatch(text),
     # what upstream says of its own images
@@ -380,6 +379,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.pages.build_form.see_build": "an answer of this program",
     "http.pages.official.official_images": "a profile that `lift_profile` has written anew",
     "http.openapi.command_of": "addresses of this program",
+    "domain.repositories.split_keys": "a setting, or a field of a form whose body `max_body_size` bounds",
     "http.pages.interface._anchor": "words of this program",
     "http.pages.rendering.texts_of_scripts": "scripts of this program",
     "http.texts.Language.plural": "a catalogue of this program",

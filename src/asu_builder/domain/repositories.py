@@ -63,7 +63,7 @@ def is_offered(url: str, allow_list: Iterable[str]) -> bool:
 
 def split_keys(text: str) -> list[str]:
     """The keys of a text that has an empty line between two."""
-    keys = re.split(r"\n[ \t\r]*\n", text.replace("\r\n", "\n"))
+    keys = re.split(r"\n[ \t\r]*\n", text.replace("\r\n", "\n").strip())
     return [key.strip() for key in keys if key.strip()]
 
 

@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -323,12 +322,14 @@ def test_signing_costs_little_more_than_the_library(key: Path, tmp_path: Path) -
         beside = int(Path(f"/proc/{holder.pid()}/schedstat").read_text().split()[0])
         return time.process_time() + beside / 1e9
 
-    ratios = []
+    ours, bare = [], []
     for _ in range(9):
         began = spent()
         signing.sign_image(told, image)
-        ours, began = spent() - began, spent()
+        ours.append(spent() - began)
+        began = spent()
         usign.is_signed(content, secret.sign(content), secret.public)
         hashlib.sha256(content)
-        ratios.append(ours / (spent() - began))
-    assert statistics.median(ratios) < 1.3, ratios
+        bare.append(spent() - began)
+    # The least of each: the other rounds were disturbed.
+    assert min(ours) < 1.3 * min(bare), (ours, bare)
